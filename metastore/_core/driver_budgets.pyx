@@ -18,8 +18,8 @@ cdef class Budgets:
     """What one turn may cost, in units (_core/work). Whoever made the object may change it between two turns.
 
     apply: the entries that are applied from one `pump` to the next. serve: the requests of this turn; those of earlier
-    turns may cost a quarter of the default once more. watch: what watchers are sent of new changes, and the same once
-    more of history. share: how much is left of the turn, from 1.0 down to 0.0; the parts that come late in a turn that
+    turns may cost as much once more. watch: what watchers are sent of new changes, and the same once more of history.
+    share: how much is left of the turn, from 1.0 down to 0.0; the parts that come late in a turn that
     was long already do less. again: how many further budgets of applying a turn may spend while most of it is left.
     Where pieces end does not change what they do.
     """

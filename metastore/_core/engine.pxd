@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from metastore._core.kv_messages cimport Kv
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_node cimport Node
 from metastore._core.ordered_map_walk cimport Cursor
@@ -33,6 +34,8 @@ cdef class Engine:
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL
     cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL
     cdef EngineCursor cursor(self)
+    # The value of the 'r' record of each pair's version, or None, in their order.
+    cdef list find_revisions(self, const Kv* pairs, size_t n)
     cdef size_t pace(self) noexcept       # what a unit of work costs here, in units (work.pxd)
 
     cpdef object get(self, bytes key)

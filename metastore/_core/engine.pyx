@@ -14,7 +14,9 @@ from weakref import WeakSet
 
 from metastore import errors
 from metastore.ports import CONTRACT
+from metastore._core.kv_messages cimport Kv
 from metastore._core.le cimport get64, put64
+from metastore._core.mvcc_keys cimport REV_KEY_SIZE, rev_key
 from metastore._core.ordered_map cimport OrderedMap, free_garbage, garbage_left, node_release
 from metastore._core.ordered_map_pack cimport pack_slice
 from metastore._core.ordered_map_walk cimport (Cursor, cursor_alive, cursor_alive_below, cursor_below, cursor_first,
@@ -142,6 +144,15 @@ cdef class Engine:
         cdef EngineCursor walk = EngineCursor()
         walk.engine = self
         return walk
+
+    cdef list find_revisions(self, const Kv* pairs, size_t n):
+        cdef uint8_t[REV_KEY_SIZE] at
+        cdef list keys = []
+        cdef size_t i
+        for i in range(n):
+            rev_key(at, pairs[i].mod, pairs[i].sub)
+            keys.append(bytes_of(at, REV_KEY_SIZE))
+        return self.find_many(keys)
 
     cdef size_t pace(self) noexcept:
         # Measured with RocksDB, ns a unit: 60 to 570 for keys that are walked over, compared, counted or deleted (570:

@@ -8,6 +8,7 @@ from metastore._core.engine import downwards
 from metastore.threads import is_no_fault
 from metastore._core.engine cimport Engine, EngineCursor
 from metastore._core.file_reads cimport WalkCursor
+from metastore._core.kv_messages cimport Kv
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.record cimport Record
 
@@ -23,6 +24,16 @@ cdef bytes value_of(object value):
     if not PyBytes_CheckExact(value):
         raise TypeError(f"it returned {type(value).__name__}, not bytes")
     return <bytes>value
+
+
+cdef list values_of(list values, size_t n):
+    """Return what an engine gave for `n` keys. Raises TypeError unless that is so many bytes or None."""
+    if <size_t>len(values) != n:
+        raise TypeError(f"it returned {len(values)} values for {n} keys")
+    for value in values:
+        if value is not None:
+            value_of(value)
+    return values
 
 
 cdef object number_of(object value):
@@ -226,13 +237,13 @@ cdef class GuardedEngine(Engine):
     cpdef list find_many(self, object keys):
         """See Engine."""
         try:
-            values = self.inner.find_many(keys)
-            if len(values) != len(keys):
-                raise TypeError(f"it returned {len(values)} values for {len(keys)} keys")
-            for value in values:
-                if value is not None:
-                    value_of(value)
-            return values
+            return values_of(self.inner.find_many(keys), len(keys))
+        except BaseException as error:
+            self.fail("find_many", error)
+
+    cdef list find_revisions(self, const Kv* pairs, size_t n):
+        try:
+            return values_of(self.inner.find_revisions(pairs, n), n)
         except BaseException as error:
             self.fail("find_many", error)
 

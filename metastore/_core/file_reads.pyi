@@ -17,6 +17,8 @@ class WalkedEngine(Engine):
     """Base of engines in files, and of their views."""
 
     def walks(self) -> SharedWalk: ...  # over the present state
+    def finder(self) -> Finder: ...  # of the present state
+    def fault(self, error: Exception) -> Exception: ...  # our error for one of rocksdict
 
 class ItemsWalk:
     """Iterates over pairs: those of `items`, which begins at `start`, up to that of the key `until` (None: all), and
@@ -37,11 +39,14 @@ class Finder:
     """Looks up many keys of one state of an engine. `items(key)` returns an iterator of rocksdict's `items` over it, or
     None from when on that cannot be had any more. `get` looks up a single key; None: the walk does that, too."""
 
+    nbytes: int  # of all values that it has found
+
     def __init__(
         self,
         walk: GapWalk,
         items: Callable[[bytes], Any] | None,
         get: Callable[[bytes], bytes | None] | None,
         detours: Detours,
+        filling: GapWalk | None = None,
     ) -> None: ...
     def find(self, keys: list[bytes]) -> list[bytes | None]: ...  # in their order; raises what rocksdict raises

@@ -5,7 +5,7 @@ from metastore._core.leases cimport Leases
 from metastore._core.mvcc_births cimport Births, PageCounts
 from metastore._core.mvcc_keys cimport IndexView
 from metastore._core.kv_messages cimport CompactReq, DeleteReq, Header, Kv, PutReq, RangeReq, Slice
-from metastore._core.mvcc_merged cimport Merged
+from metastore._core.mvcc_merged cimport Merged, SliceWalk
 from metastore._core.mvcc_pairs cimport KvList
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.record cimport Record
@@ -73,7 +73,8 @@ cdef class Store:
     cdef int collect_range(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
                            KvList* out) except -1
     cdef bytes collect_slice(self, const uint8_t* start, size_t low_n, const Slice* end, int64_t at, size_t limit,
-                             int want, size_t budget, KvList* out)
+                             int want, size_t budget, KvList* out, SliceWalk kept=*)
+    cdef int enter_slices(self, SliceWalk here, const uint8_t* start, size_t n, int64_t at) except -1
     cdef int keep(self, const IndexView* view, Record* group, size_t limit, int want, KvList* out) except -1
     cdef Record* versions(self, Merged walk, Record* group, size_t n, int64_t at, int* most_steps, bint* found,
                           IndexView* best) except? NULL

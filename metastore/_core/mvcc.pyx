@@ -27,9 +27,9 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE,
                                    encode_delete_reply, encode_grant_reply, encode_header_reply, encode_put_reply,
                                    encode_range_reply, kv_raise)
 from metastore._core.le cimport get64, put64
-from metastore._core.mvcc_merged cimport Merged
+from metastore._core.mvcc_merged cimport Merged, SliceWalk
 from metastore._core.mvcc_pairs cimport KvList, arrange, kvs_add, kvs_clear, kvs_init, kvs_release
-from metastore._core.mvcc_values cimport MOST_TOGETHER, load_values, take_value
+from metastore._core.mvcc_values cimport load_values, take_value
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport tree_get, tree_le
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEASE_CHECKPOINT, OP_LEASE_GRANT, OP_PUT
@@ -434,64 +434,76 @@ cdef class Store:
         return 0
 
     cdef bytes collect_slice(self, const uint8_t* start, size_t low_n, const Slice* end, int64_t at, size_t limit,
-                             int want, size_t budget, KvList* out):
+                             int want, size_t budget, KvList* out, SliceWalk kept=None):
         """Collect pairs from the engine key `start` on, up to `end` or until they have cost `budget` units (0: no
         bound). What follows the pair number `limit` is only counted, or nothing follows it (UP_TO_LIMIT in `want`).
 
-        Return the engine key to go on from, or None at the end. The cost is added to `out.cost`.
+        Return the engine key to go on from, or None at the end. The cost is added to `out.cost`. All slices of a range
+        in a frozen store may be given the same `kept`; each then goes on with the walk of the one before it.
         """
-        cdef Merged walk = Merged()
+        cdef SliceWalk here = SliceWalk() if kept is None else kept
         cdef size_t high_n = 1, n
         cdef uint8_t* high = room(&self.high, index_room(end.n))
         cdef Record* rec
         cdef Record* group
         cdef IndexView best
         cdef bint found, full, up_to_limit = (want & UP_TO_LIMIT) != 0
-        cdef int most_steps = STEPS
         cdef size_t detours = 0, most = out.cost + budget if budget else <size_t>-1
-        cdef size_t bare = out.n, together = 0, less = 0     # units that the values to come will probably take off
-        # Whether the engine can go from one living key to the next. It holds all that is visible at `at`.
-        cdef bint newest = at >= self.rev and not self.overlay.count and self.whole()
+        cdef size_t known, bare = out.n
+        cdef bint together
         want &= ~UP_TO_LIMIT
-        if want == WANT_ALL and self.engine.pace() > 1:
-            together = 1
+        together = want == WANT_ALL and self.engine.pace() > 1
         if from_key_on(end):
             high[0] = c'l'
         else:
             high_n = index_prefix(high, end.p, end.n)
-        walk.below = self.engine.cursor()
-        walk.overlay = self.overlay
         detour_cost(self.engine.detours, &detours)
-        if newest:
-            rec = walk.seek_alive(start, low_n, &newest)
-        if not newest:
-            rec = walk.seek(start, low_n)
+        if here.walk is None:
+            self.enter_slices(here, start, low_n, at)
+        rec = here.rec
         while rec != NULL and key_cmp(rec_key(rec), rec.klen, high, high_n) < 0:
             group = rec
             rec_ref(group)
             try:
                 n = group.klen - REV_SIZE
-                rec = self.versions(walk, group, n, at, &most_steps, &found, &best)
+                rec = self.versions(here.walk, group, n, at, &here.most_steps, &found, &best)
                 if found and not best.tombstone:
                     self.keep(&best, group, limit, WANT_LATER if together else want, out)
-                elif newest:
+                elif here.newest:
                     # A hundred thousand deleted keys may stand before the next one that is alive.
-                    rec = walk.seek_alive(self.behind(group, n), n + REV_SIZE, &newest)
+                    rec = here.walk.seek_alive(self.behind(group, n), n + REV_SIZE, &here.newest)
                 out.cost += COST_KEY + group.klen // COST_BYTES + detour_cost(self.engine.detours, &detours)
                 full = up_to_limit and out.n >= limit
                 if together and out.n > bare and (
-                        full or out.n - bare >= together or out.cost - less * (out.n - bare) >= most):
-                    # Values of 1 MiB must not come by the dozen, so their number grows while they cost little.
-                    together = min(4 * together, <size_t>MOST_TOGETHER)
-                    less = COST_PAIR - 1 if load_values(self.engine, self.overlay, out, bare) else 0
+                        full or out.n - bare >= here.together or out.cost - here.less * (out.n - bare) >= most):
+                    known = out.cost
+                    here.less = COST_PAIR - 1 if load_values(self.engine, self.overlay, out, bare) else 0
+                    here.learn(out.cost - known if out.cost > known else 0, budget)
                     bare = out.n
                 if full or (out.cost >= most and not (together and out.n > bare)):
+                    here.rec = rec
                     return (<char*>self.behind(group, n))[:n + REV_SIZE]
             finally:
                 rec_release(group)
         if together and out.n > bare:
             load_values(self.engine, self.overlay, out, bare)
         return None
+
+    cdef int enter_slices(self, SliceWalk here, const uint8_t* start, size_t n, int64_t at) except -1:
+        """Begin the walk of a range at the engine key `start`."""
+        here.together = 1
+        here.less = 0
+        here.most_steps = STEPS
+        # Whether the engine can go from one living key to the next. It holds all that is visible at `at`.
+        here.newest = at >= self.rev and not self.overlay.count and self.whole()
+        here.walk = Merged()
+        here.walk.below = self.engine.cursor()
+        here.walk.overlay = self.overlay
+        if here.newest:
+            here.rec = here.walk.seek_alive(start, n, &here.newest)
+        if not here.newest:
+            here.rec = here.walk.seek(start, n)
+        return 0
 
     cdef Record* versions(self, Merged walk, Record* group, size_t n, int64_t at, int* most_steps, bint* found,
                           IndexView* best) except? NULL:

@@ -22,3 +22,19 @@ cdef class Merged:
     cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL
     cdef Record* next(self, Record* last) except? NULL
     cdef Record* seek_alive(self, const uint8_t* key, size_t n, bint* knows) except? NULL
+
+
+cdef class SliceWalk:
+    """Where a range stands between two slices of one frozen store (`Store.collect_slice`).
+
+    A slice that begins anew takes new iterators of RocksDB, 10 us each, and fetches few values together at first. With
+    80 keys of 256 bytes in a slice, a range took 1.30 us a key for that, and 1.15 without.
+    """
+    cdef Merged walk          # None: no slice has ended yet
+    cdef Record* rec          # the record that the walk stands on, borrowed from it; NULL at its end
+    cdef size_t together      # how many values are fetched together,
+    cdef size_t less          # and units that each of them will probably take off the cost
+    cdef int most_steps
+    cdef bint newest
+
+    cdef void learn(self, size_t cost, size_t budget) noexcept

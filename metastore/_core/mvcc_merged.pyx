@@ -11,6 +11,7 @@ from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key
 
 cdef enum:
     PAGE = 64                # records of one scan; plug-ins are promised no more
+    MOST_TOGETHER = 64       # values that a range fetches together
 
 
 cdef class BoundedCursor(EngineCursor):
@@ -78,3 +79,15 @@ cdef class Merged:
         if knows[0]:
             self.from_below = rec
         return rec
+
+
+cdef class SliceWalk:
+    """See `mvcc_merged.pxd`."""
+
+    cdef void learn(self, size_t cost, size_t budget) noexcept:
+        """Choose how many values to fetch together after some have cost so much, of a slice with this budget (0: no
+        bound). Values of 1 MiB must not come by the dozen."""
+        if budget == 0 or cost < budget // 2:
+            self.together = min(4 * self.together, <size_t>MOST_TOGETHER)
+        elif cost >= budget:
+            self.together = max(self.together // 4, <size_t>1)

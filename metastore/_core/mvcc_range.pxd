@@ -4,6 +4,7 @@ from metastore._core.kv_messages cimport DeleteReq, Header, Kv, RangeReq, Slice
 from metastore._core.mvcc cimport Store
 from metastore._core.mvcc_best cimport Best
 from metastore._core.mvcc_births cimport PageCounts
+from metastore._core.mvcc_merged cimport SliceWalk
 from metastore._core.mvcc_pairs cimport KvList
 from metastore._core.work cimport Sorter, Work
 
@@ -15,6 +16,7 @@ cdef class RangeWork(Work):
     cdef Header header
     cdef Store store          # the live store until `freeze`, then one over a view of the engine
     cdef bint own_view
+    cdef SliceWalk walk       # over that view; None before `freeze`
     cdef int phase
     cdef KvList kvs
     cdef Sorter sorter

@@ -20,6 +20,7 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, PAIR_TAG, PRE
                                    decode_range, encode_delete_reply, encode_pairs, encode_range_reply,
                                    kv_raise)
 from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store, first_key, from_key_on
+from metastore._core.mvcc_merged cimport SliceWalk
 from metastore._core.mvcc_pairs cimport kvs_clear, kvs_cut, kvs_filter, kvs_init, kvs_release
 from metastore._core.work cimport COST_BYTES, COST_PAIR, COST_WRITE, Sorter, Work, held_most, reply_too_large
 
@@ -137,7 +138,7 @@ cdef class RangeWork(Work):
             self.at = collect_down(self.store, &self.req.key, self.at, self.rev, limit, want, budget, &self.kvs)
         else:
             self.at = self.store.collect_slice(<const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at),
-                                               &self.req.end, self.rev, limit, want, budget, &self.kvs)
+                                               &self.req.end, self.rev, limit, want, budget, &self.kvs, self.walk)
         self.cost += self.kvs.cost
         if self.encoding and self.kvs.n:
             self.encode(self.kvs.n)
@@ -262,6 +263,7 @@ cdef class RangeWork(Work):
         if not self.own_view and self.store is not None:
             self.store = self.store.frozen()
             self.own_view = True
+            self.walk = SliceWalk()
         return 0
 
     cdef int finish(self) except -1:
@@ -271,6 +273,7 @@ cdef class RangeWork(Work):
         return 0
 
     cpdef bint discard(self, size_t budget) except -1:
+        self.walk = None
         if self.own_view:
             self.own_view = False
             self.store.engine.close()

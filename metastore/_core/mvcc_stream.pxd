@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from metastore._core.kv_messages cimport Header, RangeReq
 from metastore._core.mvcc cimport Store
+from metastore._core.mvcc_merged cimport SliceWalk
 from metastore._core.mvcc_pairs cimport KvList
 from metastore._core.work cimport Work
 
@@ -32,12 +33,15 @@ cdef class Chunk(Work):
     """The making of the next chunk of a stream. Its reply is the Parts of an encoded RangeStreamResponse, behind gRPC's
     prefix."""
     cdef RangeStream stream
+    cdef Store store          # the live store until `freeze`, then one over a view of the engine
+    cdef SliceWalk walk       # over that view; None before `freeze`
     cdef KvList kvs
     cdef bint full            # the next pair would make it too large
     cdef bint last            # the range ends in this chunk
 
     cdef int single(self) except -1
     cdef bint collect(self, size_t budget) except -1
+    cdef int at_most_once(self, bint once) except -1
     cdef int keep(self) except -1
     cdef int close(self) except -1
 

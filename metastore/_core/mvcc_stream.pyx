@@ -1,8 +1,9 @@
 """RangeStream: a range over many keys that is sent in chunks (contract of a chunk's making: work.pyx).
 
-All chunks are read at one revision, which is fixed at the start. Each chunk is a work of its own, which reads the live
-store: what the store holds of that revision does not change by later writes. Therefore a stream that waits for its
-client keeps no view of the engine and no pair, but only the key at which it goes on.
+All chunks are read at one revision, which is fixed at the start. Each chunk is a work of its own, which reads what the
+live store then holds of that revision: later writes do not change it. Therefore a stream that waits for its client keeps
+no view of the engine and no pair, but only the key at which it goes on. A chunk that takes several turns has a view, so
+that its walk can go on.
 
 The records of the revision must not be removed meanwhile. The sweep of a compaction waits for the streams that it would
 overtake (`KVServer.holds_history`). A snapshot that is installed brings the history of another member, which may have
@@ -21,8 +22,9 @@ from metastore._core.grpc cimport PREFIX, prefix_write
 from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, PAIR_TAG, Kv, RangeReq, check_range_req, decode_range,
                                    encode_pairs, encode_range_reply, kv_raise, kv_size)
 from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store
-from metastore._core.mvcc_pairs cimport kvs_clear, kvs_cut, kvs_init
 from metastore._core.mvcc cimport first_key
+from metastore._core.mvcc_merged cimport SliceWalk
+from metastore._core.mvcc_pairs cimport kvs_clear, kvs_cut, kvs_init
 from metastore._core.varint cimport varint_size, varint_write
 from metastore._core.work cimport COST_BYTES, Parts, Work
 
@@ -103,22 +105,31 @@ cdef class Chunk(Work):
             budget = min(budget, (stream.target - self.out.size) // COST_BYTES + 1)
         self.kvs.cost = 0
         self.kvs.total = 0
-        # Past the guard, which plug-ins need and which knows nothing of this.
-        engine = getattr(stream.store.engine, "inner", stream.store.engine) if stream.nbytes > CACHED else None
-        if engine is not None:
-            engine.read_once(True)
+        self.at_most_once(True)
         try:
-            stream.at = stream.store.collect_slice(
+            stream.at = self.store.collect_slice(
                 <const uint8_t*>PyBytes_AS_STRING(stream.at), PyBytes_GET_SIZE(stream.at), &stream.req.end, stream.rev,
-                limit, want, max(budget, <size_t>1), &self.kvs)
+                limit, want, max(budget, <size_t>1), &self.kvs, self.walk)
         finally:
-            if engine is not None:
-                engine.read_once(False)
+            self.at_most_once(False)
         self.cost += self.kvs.cost
         self.keep()
         self.held = self.out.size
         self.last = stream.at is None
         return self.last or self.full or self.out.size >= stream.target
+
+    cdef int at_most_once(self, bint once) except -1:
+        """Tell the engine whether this stream has read so much that its cache is not to keep what follows."""
+        if self.stream.nbytes > CACHED:
+            # Past the guard, which plug-ins need and which knows nothing of this.
+            getattr(self.store.engine, "inner", self.store.engine).read_once(once)
+        return 0
+
+    cdef int freeze(self) except -1:
+        if self.walk is None and self.stream is not None:
+            self.store = self.store.frozen()
+            self.walk = SliceWalk()
+        return 0
 
     cdef int keep(self) except -1:
         """Encode the collected pairs. Those that would make the chunk too large are left to the next one."""
@@ -171,7 +182,10 @@ cdef class Chunk(Work):
 
     cpdef bint discard(self, size_t budget) except -1:
         kvs_clear(&self.kvs)
-        self.stream = None
+        if self.walk is not None:
+            self.walk = None
+            self.store.engine.close()
+        self.stream = self.store = None
         return True
 
 
@@ -215,6 +229,7 @@ cdef Chunk next_chunk(RangeStream stream):
     """Return the work that makes the next chunk of a stream."""
     cdef Chunk chunk = Chunk.__new__(Chunk)
     chunk.stream = stream
+    chunk.store = stream.store
     return chunk
 
 
@@ -232,8 +247,10 @@ def chunks(Store store not None, bytes body not None, size_t most, size_t budget
     while True:
         chunk = next_chunk(stream)
         while not chunk.step(budget):
+            chunk.freeze()
             between()
         found.append(b"".join((<Parts>chunk.reply).items)[PREFIX:])
+        chunk.discard(0)
         if chunk.last:
             return found
         stream.took(seconds)

@@ -4,8 +4,6 @@ from metastore._core.mvcc_pairs cimport KvList
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.record cimport Record
 
-cdef enum:
-    MOST_TOGETHER = 64   # values that a range fetches together
 
 
 cdef int take_value(Kv* kv, Record* rec) except -1

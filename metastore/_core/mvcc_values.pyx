@@ -3,7 +3,7 @@
 The keys of a range lie beside each other in table 'k', their values in table 'r' in the order in which they were put.
 An engine in memory fetches each value with its key. RocksDB takes 1.0 to 1.4 us for a look-up next to the last one, 9
 us for one anywhere else, and 0.3 us for the next record of a run (measured with rocksdict 0.3.29). Such an engine is
-asked for many values at once (`find_many`), so it can choose. A range over 100,000 keys of 256 bytes took 9.6 us of CPU
+asked for many values at once (`find_revisions`), so it can choose. A range over 100,000 keys of 256 bytes took 9.6 us of CPU
 a key with single look-ups, and 4.6 with this alone (busy machine, medians of runs in turn).
 """
 
@@ -38,6 +38,32 @@ cdef int take_value(Kv* kv, Record* rec) except -1:
     return 0
 
 
+cdef Record* overlay_record(OrderedMap overlay, const Kv* kv) noexcept:
+    """Return the 'r' record of a pair's version, borrowed from the overlay, or NULL if that has none."""
+    cdef uint8_t[REV_KEY_SIZE] at
+    rev_key(at, kv.mod, kv.sub)
+    return tree_get(overlay.root, at, REV_KEY_SIZE)
+
+
+cdef int fetch_values(Engine engine, Kv* pairs, size_t n) except -1:
+    """Give `n` pairs the values that the engine has for their versions."""
+    cdef list values
+    cdef bytes data
+    cdef RevView change
+    cdef size_t i
+    if n == 0:
+        return 0
+    values = engine.find_revisions(pairs, n)
+    for i in range(n):
+        if values[i] is None:
+            raise errors.DamagedData(f"engine: revision {pairs[i].mod}/{pairs[i].sub} is missing")
+        # The pair points into the object that the engine has returned, so nothing is copied.
+        data = <bytes?>values[i]
+        rev_value_read(kvs_hold(&pairs[i], data), PyBytes_GET_SIZE(data), &change)
+        point(&pairs[i], &change)
+    return 0
+
+
 cdef bint load_values(Engine engine, OrderedMap overlay, KvList* out, size_t first) except -1:
     """Fetch the values of the pairs from number `first` on, and add to `out` what they cost and hold. Raises
     DamagedData, and what the engine raises.
@@ -45,34 +71,18 @@ cdef bint load_values(Engine engine, OrderedMap overlay, KvList* out, size_t fir
     Where the engine has found values one behind the other, their pairs cost no more than their bytes. Return whether it
     has found most of them so.
     """
-    cdef uint8_t[REV_KEY_SIZE] at
-    cdef list keys = [], places = [], values
-    cdef bytes data
-    cdef RevView change
-    cdef Record* rec
+    cdef Record* rec = NULL
     cdef Kv* kv
-    cdef size_t i, n, paid = 0, nbytes = 0, count = out.n - first
+    cdef size_t i, begin = first, paid = 0, nbytes = 0, count = out.n - first
     cdef size_t runs = engine.detours.runs if engine.detours is not None else 0
     for i in range(first, out.n):
-        kv = &out.items[i]
-        rev_key(at, kv.mod, kv.sub)
-        rec = tree_get(overlay.root, at, REV_KEY_SIZE) if overlay.count else NULL
+        rec = overlay_record(overlay, &out.items[i]) if overlay.count else NULL
         if rec != NULL:
+            fetch_values(engine, &out.items[begin], i - begin)
             rec_ref(rec)
-            take_value(kv, rec)
-        else:
-            keys.append((<char*>at)[:REV_KEY_SIZE])
-            if overlay.count:
-                places.append(i)
-    values = engine.find_many(keys)
-    for n in range(<size_t>len(values)):
-        kv = &out.items[<size_t>places[n] if overlay.count else first + n]
-        if values[n] is None:
-            raise errors.DamagedData(f"engine: revision {kv.mod}/{kv.sub} is missing")
-        # The pair points into the object that the engine has returned, so nothing is copied.
-        data = <bytes?>values[n]
-        rev_value_read(kvs_hold(kv, data), PyBytes_GET_SIZE(data), &change)
-        point(kv, &change)
+            take_value(&out.items[i], rec)
+            begin = i + 1
+    fetch_values(engine, &out.items[begin], out.n - begin)
     if engine.detours is not None:
         runs = engine.detours.runs - runs
     for i in range(first, out.n):

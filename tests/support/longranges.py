@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metastore import errors
+from metastore._core.engine import Engine
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_sweep import sweep_slice
 from metastore.storage.engines.memory import MemoryEngine
@@ -19,11 +20,11 @@ KEYS = [b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"]
 
 class Writer:
     """A store that changes at random. Nearly every call is a commit; at the others the engine is busy. With `sweeps`,
-    compacted records are removed."""
+    compacted records are removed. Without an `engine` it has one in memory."""
 
-    def __init__(self, seed: int, sweeps: bool = True) -> None:
+    def __init__(self, seed: int, sweeps: bool = True, engine: Engine | None = None) -> None:
         self.sweeps = sweeps
-        self.store = Store(MemoryEngine(), 5, 6)
+        self.store = Store(MemoryEngine() if engine is None else engine, 5, 6)
         self.rng = random.Random(seed)
         self.index = 0
 

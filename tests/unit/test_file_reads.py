@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 from support import kvmessages as pb
+from support.longranges import Writer, outcome
 
 from metastore._core.engine_guard import GuardedEngine
+from metastore._core.file_reads import Finder
+from metastore._core.gaps import GapWalk
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_range import range_cost, sliced_reply
 from metastore._core.mvcc_stream import FIRST, chunks
@@ -84,6 +88,32 @@ def test_values_behind_each_other_are_read_in_one_run(engine: Any, view: bool, o
     # Before the place where the run stands, another one begins.
     assert reader.find_many(keys[100:200]) == [pairs[key] for key in keys[100:200]]
     assert (db.began, db.got) == (2, 0)
+
+
+def test_runs_far_from_each_other_bring_the_index_of_their_file_into_the_cache(engine: Any) -> None:
+    """Else each run that is read once would read and unpack the index."""
+    pairs = filled(engine, range(1, 20_001))
+    keys = list(pairs)
+    seen: list[bytes] = []
+
+    class Noting:
+        """An iterator that notes where it was placed."""
+
+        def __init__(self) -> None:
+            self.one = engine._db.iter()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.one, name)
+
+        def seek(self, key: bytes) -> None:
+            seen.append(key)
+            self.one.seek(key)
+
+    filling = GapWalk(Noting(), engine.gaps, engine._db.iter)
+    finder = Finder(engine._walker(), lambda key: engine._db.items(from_key=key), None, engine.detours, filling)
+    for first in [*range(0, 20_000, 500), 100]:
+        assert finder.find(keys[first : first + 50]) == [pairs[key] for key in keys[first : first + 50]]
+    assert seen == [at(1), at(8501), at(17_001), at(101)]
 
 
 def test_values_far_from_each_other_are_looked_up(engine: Any) -> None:
@@ -203,3 +233,47 @@ def test_a_chunk_of_a_run_takes_no_more_than_it_may(engine: Any) -> None:
     store, body = stored(engine, list(range(2000)), 200)
     sizes = [len(part) for part in chunks(store, body, 1 << 20, 10**6, seconds=10)]
     assert all(FIRST <= size < FIRST + 2 * 300 for size in sizes[:-1]), sizes
+
+
+def test_the_pieces_of_a_range_go_on_with_one_walk(engine: Any) -> None:
+    """A walk that begins takes as long as forty of its steps."""
+    store, body = stored(engine, list(range(3000)), 250)
+    engine._db = db = Counting(engine._db)
+    assert sliced_reply(store, body, 100) == store.range_reply(body)
+    whole = db.began
+    made = chunks(store, body, 1 << 20, 100)
+    assert whole <= 6 and db.began - whole <= 4 * len(made), (whole, db.began, len(made))
+    assert len(db.seen) < 3 * 2.2 * 3000
+
+
+def test_large_values_behind_small_ones_are_not_fetched_by_the_dozen(engine: Any) -> None:
+    store = Store(engine)
+    for number in range(1200):
+        value = bytes(100 if number < 1000 else 100_000)
+        store.put(pb.PutRequest(key=b"%06d" % number, value=value).SerializeToString())
+    store.commit(1, 1)
+    body = pb.RangeRequest(key=b"0", range_end=b"\0").SerializeToString()
+    engine._db = db = Counting(engine._db)
+    read = [0]
+    assert sliced_reply(store, body, 200, lambda: read.append(len(db.seen))) == store.range_reply(body)
+    pieces = [after - before for before, after in pairwise(read) if after > before]  # the reply is joined at the end
+    assert max(pieces[:20]) > 100 and max(pieces[-100:]) <= 2, "each key has two records"
+
+
+def test_pieces_make_the_same_reply(tmp_path: Path) -> None:
+    """Writes, deletions, compactions and sweeps go on meanwhile."""
+    rng = Random(17)
+    for seed in range(30):
+        engine = rocksdb.RocksEngine(str(tmp_path / str(seed)))
+        writer = Writer(seed, engine=engine)
+        for _ in range(rng.randint(1, 40)):
+            writer.change()
+        for _ in range(5):
+            body = pb.RangeRequest(
+                key=rng.choice([b"\0", b"a"]), range_end=rng.choice([b"\0", b"b"]), limit=rng.choice([0, 0, 3]),
+                revision=rng.choice([0, max(1, writer.store.compact_revision), writer.store.revision]),
+            ).SerializeToString()  # fmt: skip
+            expected = outcome(lambda body=body, store=writer.store: store.range_reply(body))
+            budget, between = rng.randint(1, 9), writer.change_much
+            assert outcome(lambda: sliced_reply(writer.store, body, budget, between)) == expected  # noqa: B023
+        engine.close()

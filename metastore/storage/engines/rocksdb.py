@@ -225,20 +225,21 @@ class RocksEngine(RecentEngine):
             raise failure_of(self.path, error) from error
         return value
 
-    def find_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        """See Engine.find_many."""
-        try:
-            if self._finder is None:
-                items, options = self._db.items, self._options
-                self._finder = Finder(
-                    self._walker(),
-                    lambda key: items(from_key=key, read_opt=options),
-                    None if self._once else self._db.get,
-                    self.detours,
-                )
-            return self._finder.find(list(keys))
-        except Exception as error:
-            raise failure_of(self.path, error) from error
+    def finder(self) -> Finder:
+        """See WalkedEngine.finder."""
+        if self._finder is None:
+            items, options = self._db.items, self._options
+            self._finder = Finder(
+                self._walker(),
+                lambda key: items(from_key=key, read_opt=options),
+                None if self._once else self._db.get,
+                self.detours,
+            )
+        return self._finder
+
+    def fault(self, error: Exception) -> Exception:
+        """See WalkedEngine.fault."""
+        return failure_of(self.path, error)
 
     def seek_le(self, key: bytes) -> tuple[bytes, bytes] | None:
         """(key, value) of the last key not above `key`, or None."""

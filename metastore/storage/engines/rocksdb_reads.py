@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,8 +107,9 @@ class View(WalkedEngine):
         self._walk: Any = SharedWalk(walk, self._fault)
         read_once, read = engine.read_options
         self._finder: Any = Finder(self._look, partial(engine.items_of, writes, read), None, engine.detours)
-        self._past: Any = (past, Finder(past, partial(engine.items_of, writes, read_once), None, engine.detours))
-        self._fills = CACHED
+        items = partial(engine.items_of, writes, read_once)
+        self._past: Any = (past, Finder(past, items, None, engine.detours, self._look))
+        self._fills = True
         self._applied = (index, term)
         self._size, self.detours = engine.size(), engine.detours
         engine.views.add(self)
@@ -118,17 +119,22 @@ class View(WalkedEngine):
         pairs = self.scan(key, key + b"\0", False, 1)
         return pairs[0][1] if pairs else None
 
-    def find_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        """See Engine.find_many."""
-        try:
-            values: list[bytes | None] = self._finder.find(list(keys))
-        except Exception as error:
-            raise failure_of(self._path, error) from error
-        if self._fills > 0:
-            self._fills -= sum(map(len, filter(None, values)))
-            if self._fills <= 0:
-                self._look, self._finder = self._past
-        return values
+    def finder(self) -> Finder:
+        """See WalkedEngine.finder."""
+        if self._fills and self._finder.nbytes > CACHED:
+            self.read_once(True)
+        finder: Finder = self._finder
+        return finder
+
+    def fault(self, error: Exception) -> Exception:
+        """See WalkedEngine.fault."""
+        return self._fault(error)
+
+    def read_once(self, once: bool) -> None:
+        """See Engine.read_once. A view that has begun to read so does not end it."""
+        if once:
+            self._fills = False
+            self._look, self._finder = self._past
 
     def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
         """See Engine.scan."""
