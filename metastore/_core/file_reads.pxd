@@ -41,7 +41,6 @@ cdef class Finder:
     cdef object value         # its value, if the run has `items`
     cdef Rev border           # where the next gap begins
     cdef GapWalk filling      # what it reads stays in the cache; None: that of `items` does, or nothing is to
-    cdef int64_t filled       # the main revision where it has last been
     cdef readonly size_t nbytes
 
     cpdef list find(self, list keys)

@@ -22,7 +22,7 @@ from metastore._core.work cimport Detours
 cdef enum:
     LEAST_RUN = 4
     NEAR = 2                 # records that a run may step over to the next one that is wanted
-    REACH = 8192             # revisions: a file of 32 MiB has some 100,000 with values of 256 bytes
+    REACH = 65_536           # revisions: a file of 32 MiB has some 100,000 with values of 256 bytes
 
 cdef object END = object()   # behind the last pair of an iterator
 cdef int64_t NOWHERE = 0x7FFFFFFFFFFFFFFF    # the main revision of what is none
@@ -247,7 +247,7 @@ cdef class Finder:
 
     `filling` is given where nothing that `items` reads stays in the cache: the index of a file does not either then, and
     each run would read and unpack it anew (17 us; a run of 100 values takes 38 without). So this walk looks at a record
-    before runs that are far from where it has been.
+    before a run that is far from where the last such look was, by any Finder of the engine.
 
     Revisions are compared as numbers. As keys, which were made for this, they took 0.06 of 0.95 us that a pair of a
     range takes in process.
@@ -256,7 +256,6 @@ cdef class Finder:
     def __init__(self, GapWalk walk not None, items, get, Detours detours not None, GapWalk filling=None):
         self.walk, self.items, self.get, self.detours, self.filling = walk, items, get, detours, filling
         self.here.main = NOWHERE
-        self.filled = -2 * REACH
 
     cpdef list find(self, list keys):
         """Return the value of each of `keys`, or None, in their order. Raises what rocksdict raises."""
@@ -377,9 +376,9 @@ cdef class Finder:
                     self.here.main = NOWHERE
                     self.run = None
                     return 0
-            if self.filling is not None and not self.filled <= rev.main < self.filled + REACH:
+            if self.filling is not None and not self.detours.filled <= rev.main < self.detours.filled + REACH:
                 self.filling.seek(key)
-                self.filled = rev.main
+                self.detours.filled = rev.main
             self.run = self.items(key)
             if self.run is not None:
                 return self.step()

@@ -59,6 +59,9 @@ def set_held_most(size_t one, size_t together) -> None:
 cdef class Detours:
     """See work.pxd."""
 
+    def __cinit__(self):
+        self.filled = -(<int64_t>1 << 62)
+
 
 cdef size_t detour_cost(Detours made, size_t* seen) noexcept:
     """Return what the detours cost that were made since `seen` of them were; that becomes their number. Walks in other

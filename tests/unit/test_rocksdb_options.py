@@ -7,7 +7,10 @@ from random import Random
 from typing import Any
 
 import pytest
+from support import kvmessages as pb
 
+from metastore._core.mvcc import Store
+from metastore._core.mvcc_stream import chunks
 from metastore._core.ordered_map import OrderedMap
 from metastore.settings import RocksdbTable
 
@@ -66,4 +69,20 @@ def test_what_is_read_once_is_not_kept(tmp_path: Path) -> None:
         assert len(list(engine.iterate(b"r"))) == len(keys)
         assert all(engine.find_many(keys[:1000]))
         assert (cached(engine) - before < 300) == once
+    engine.close()
+
+
+def test_a_stream_fills_the_cache_with_its_first_8_mib(tmp_path: Path) -> None:
+    """Each of its chunks has a view of its own, and looks into the index of a file."""
+    engine = rocksdb.RocksEngine(str(tmp_path / "engine"), RocksdbTable(cache_size=CACHE))
+    store, random = Store(engine), Random(1)
+    for number in range(20_000):
+        value = random.randbytes(1000)
+        store.put(pb.PutRequest(key=b"k%06d" % number, value=value).SerializeToString())
+    store.commit(1, 1)
+    engine.flush()
+    before = cached(engine)
+    body = pb.RangeRequest(key=b"k", range_end=b"l").SerializeToString()
+    assert len(chunks(store, body, 1 << 16, 40)) > 300
+    assert 7 << 10 < cached(engine) - before < (8 << 10) + 700
     engine.close()
