@@ -8,8 +8,8 @@ hot: 1,000 watchers of one key (10 connections with 100 streams each) while h2lo
 latency: from a put to its event at one more watcher of that key, at a steady pace.
 idle: what 10,000 watchers on 100 connections take of memory, and what the server costs a second while nothing happens.
 writer: the rate of puts at full speed with 100 watchers of other prefixes, and without watchers.
-behind: a watcher that begins a million revisions in the past, and what lone puts take meanwhile. Where not all events
-have come after two minutes, the rate is that of those that have, which etcd 3.5.1 would need twenty minutes for.
+behind: a watcher that begins a million revisions in the past, and what lone puts take before and meanwhile. If not all
+events have come after two minutes, the rate is that of those that have: etcd 3.5.1 would take twenty.
 Runs are paired. The receiver counts bytes, so it is the same for both servers; that all events came is checked.
 """
 

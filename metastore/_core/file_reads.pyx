@@ -201,14 +201,13 @@ cdef class WalkedEngine(Engine):
 
 # --- many look-ups ---------------------------------------------------------------------------------------
 
-cdef bint rev_of(bytes key, Rev* out) noexcept:
-    """Read the key of a record. Return whether it is that of a revision; `out` is NOWHERE if not."""
+cdef void rev_of(bytes key, Rev* out) noexcept:
+    """Read the revision in the key of a record of table 'r'. Of any other record it is NOWHERE."""
     cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(key)
     if PyBytes_GET_SIZE(key) == REV_KEY_SIZE and p[0] == c'r':
         rev_read(p + 1, &out.main, &out.sub)
-        return True
-    out.main, out.sub = NOWHERE, 0
-    return False
+    else:
+        out.main, out.sub = NOWHERE, 0
 
 
 cdef bytes key_of(const Rev* rev):
@@ -249,8 +248,8 @@ cdef class Finder:
     each run would read and unpack it anew (17 us; a run of 100 values takes 38 without). So this walk looks at a record
     before a run that is far from where the last such look was, by any Finder of the engine.
 
-    Revisions are compared as numbers. As keys, which were made for this, they took 0.06 of 0.95 us that a pair of a
-    range takes in process.
+    Revisions are compared as numbers. When keys were made to compare them, a pair of a range took 1.12 us in one process,
+    and it takes 1.02 now (medians of three runs).
     """
 
     def __init__(self, GapWalk walk not None, items, get, Detours detours not None, GapWalk filling=None):

@@ -42,7 +42,7 @@ cdef enum:
     # What new requests may cost in one turn of the loop. A unit is 100 ns in memory, so this is 3 ms.
     TURN_BUDGET = 32768
     # What those of earlier turns may cost. After each piece the sockets are looked at, and a turn ends where somebody
-    # waits. A turn takes 40 us by itself: with a quarter of this, a range over RocksDB took a tenth more time.
+    # waits. A turn takes 40 us by itself. With a quarter of this, 1,000 keys from RocksDB took 3.7 turns, and 1.3 ms.
     LATE_BUDGET = 32768
     # Bytes of replies about single keys that are made in one turn. To make a MiB takes 0.5 to 2 ms, as fast as the
     # system gives out new memory: with 8 MiB, 1,000 replies of 60 KB took a turn of 42 ms on a busy machine.
