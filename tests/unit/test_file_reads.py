@@ -155,6 +155,14 @@ def test_any_keys_in_any_order(engine: Any, once: bool) -> None:
             assert [pair for pair in reader.iterate(start) if pair[0] < b"s"] == expected or start <= b"m"
 
 
+def test_a_key_of_another_table_is_no_part_of_a_run(engine: Any) -> None:
+    pairs = filled(engine, range(1, 10))
+    others = {b"k": b"first", b"s": b"last"}
+    write(engine, dict(others))
+    for keys in ([b"k", *list(pairs)[1:]], [*pairs, b"s", b"t"], [b"a", *list(pairs)[1:5], b"s"]):
+        assert engine.find_many(keys) == [(pairs | others).get(key) for key in keys]
+
+
 @pytest.mark.parametrize("view", [False, True])
 def test_a_run_ends_before_a_gap(engine: Any, view: bool) -> None:
     """When `items` gives the record before a gap, it goes over all that was removed behind it."""
